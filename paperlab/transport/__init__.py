@@ -1,0 +1,1 @@
+"""Papers of the family ``transport``: optimal transport, sliced Wasserstein distances and flows."""
