@@ -19,7 +19,7 @@ lab: $(VENV)/.lab ## open JupyterLab on the index (ARGS="--no-browser --port 889
 	@$(BIN)/paperlab lab $(ARGS)
 
 test: $(VENV)/.test ## all tests but the browser's; PAPER=id for one unit, CHANGED=1 for units changed since the last push
-	@$(TEST) --dist loadgroup tests; tests=$$?; \
+	@$(TEST) --dist loadscope tests; tests=$$?; \
 	$(TEST) -p tests.plugins.notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --dist loadscope notebooks; \
 	notebooks=$$?; [ $$tests -eq 0 ] && [ $$notebooks -eq 0 ]
 

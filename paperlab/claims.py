@@ -197,7 +197,7 @@ def _lines(row: Claim | Observation) -> list[str]:
     if row.verdict != "holds":
         lines.append(f"  {row.verdict}")
     if prediction(row.id) is not None:
-        lines.append(f"  you predicted: {prediction(row.id)}; measured: {_number(row.measured)}{unit}")
+        lines.append(f"  you predicted {prediction(row.id)}; measured: {_number(row.measured)}{unit}")
     return lines
 
 

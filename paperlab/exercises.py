@@ -91,7 +91,7 @@ class Feedback:
     def _repr_html_(self) -> str:
         message = html.escape(self.message).replace("\n", "<br>")
         return (
-            f'<p role="status"><b style="color:{_COLOURS[self.status]}">{self.status.capitalize()}.</b> {message}</p>'
+            f'<p role="status"><b style="color:{_COLOURS[self.status]}">{self.status.capitalize()}:</b> {message}</p>'
         )
 
 

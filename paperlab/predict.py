@@ -43,7 +43,7 @@ def choose(id: str, option: str) -> None:
 
 
 def prediction(id: str) -> str | None:
-    """The stored choice, ``"nothing"`` if the question was asked and not answered, ``None`` if it was not asked."""
+    """The choice in quotes, ``"nothing"`` if the question was asked and not answered, ``None`` if it was not asked."""
     if id not in _predictions:
         return None
-    return _predictions[id] or "nothing"
+    return f'"{_predictions[id]}"' if _predictions[id] else "nothing"

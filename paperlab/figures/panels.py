@@ -90,8 +90,14 @@ def segments(starts, ends, *, width: float, opacity: float) -> dict:
 
 
 def heat_map(values, *, title: str, x=None, y=None, **options) -> dict:
-    """A matrix as colours, row 0 at the bottom unless the axis is reversed; ``title`` stands over the colour bar."""
+    """A matrix as colours, row 0 at the bottom unless the axis is reversed; ``title`` stands over the colour bar.
+
+    NaN entries stay empty.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if np.isnan(values).any():  # a FigureWidget sends matrices as JSON, which has no NaN but null
+        values = np.where(np.isnan(values), None, values)
     return {
-        "type": "heatmap", "z": np.asarray(values), "x": x, "y": y, "colorscale": theme.SEQUENTIAL,
+        "type": "heatmap", "z": values, "x": x, "y": y, "colorscale": theme.SEQUENTIAL,
         "colorbar": {"title": {"text": title, "side": "top"}, "thickness": 12, "len": 0.95}, **options,
     }  # fmt: skip

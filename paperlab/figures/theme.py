@@ -36,9 +36,10 @@ pio.templates["paperlab"] = go.layout.Template(
         "plot_bgcolor": "white",
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-        "legend": {"orientation": "h", "y": -0.22, "x": 0},
-        "margin": {"l": 64, "r": 24, "t": 56, "b": 56},
-        "height": 420,
+        # At the bottom of the picture, below the axis titles at any width.
+        "legend": {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0},
+        "margin": {"l": 64, "r": 24, "t": 56, "b": 104},
+        "height": 460,
         "width": 860,
         # A constant keeps zoom, camera and hidden curves when an explorer updates its figure.
         "uirevision": "keep",

@@ -98,29 +98,33 @@ def sparsify(P: Float[np.ndarray, "n m"], n_kept: int) -> sparse.csr_array:
 
 def sparse_hessian(P: Float[np.ndarray, "n m"], n_kept: int) -> sparse.csr_array:
     """``H`` with the full sums of ``P`` on the diagonal and its ``n_kept`` largest entries off it."""
-    kept, sums = sparsify(P, n_kept), (sparse.diags_array(P.sum(axis=1)), sparse.diags_array(P.sum(axis=0)))
+    P_kept = sparsify(P, n_kept)
+    rows, columns = sparse.diags_array(P.sum(axis=1)), sparse.diags_array(P.sum(axis=0))
     # H = [[diag(P 1), P~], [P~^T, diag(P^T 1)]]
-    return sparse.block_array([[sums[0], kept], [kept.T, sums[1]]], format="csr")
+    return sparse.block_array([[rows, P_kept], [P_kept.T, columns]], format="csr")
 
 
-def newton_direction(P, a, b, eta: float, n_kept: int, cg_tol: float) -> tuple[np.ndarray, np.ndarray, int]:
+def newton_direction(P, a, b, eta: float, n_kept: int, cg_tol: float):
     """A Newton step by conjugate gradients: the change of ``(x, y)``, the gradient, and the iterations it took."""
     gradient = np.concatenate([a - P.sum(axis=1), b - P.sum(axis=0)])
     H, steps = sparse_hessian(P, n_kept), []
-    jacobi = sparse.diags_array(1 / (eta * H.diagonal()))
-    # eta H delta = grad f; f is flat along (1, -1), where the gradient is 0 too, so starting from 0 is fine
-    delta, _ = cg(eta * H, gradient, rtol=cg_tol, M=jacobi, maxiter=2000, callback=steps.append)
-    return delta, gradient, len(steps)
+    # Scaled to a unit diagonal, as Jacobi's preconditioner does: S H S with S = diag(H)^(-1/2)
+    S = sparse.diags_array(H.diagonal() ** -0.5)
+    # eta S H S u = S grad f, delta = S u; f is flat along (1, -1), and the gradient is 0 there: start from 0
+    u, _ = cg(eta * (S @ H @ S).tocsr(), S @ gradient, rtol=cg_tol, maxiter=2000, callback=steps.append)
+    return S @ u, gradient, len(steps)
 
 
 def line_search(C, a, b, x, y, P, delta, gradient, eta: float):
     """Halve the Newton step until ``f`` grows enough (Armijo); ``None`` if no step does, at the limit of rounding."""
     f, slope = dual_value(P, x, y, a, b, eta), gradient @ delta
-    for alpha in 0.5 ** np.arange(40):
+    rounding = 1e-15 * (np.abs(a * x).sum() + np.abs(b * y).sum() + P.sum() / eta)
+    for alpha in 0.5 ** np.arange(100):
         x_new, y_new = x + alpha * delta[: len(x)], y + alpha * delta[len(x) :]
         P_new = coupling(C, x_new, y_new, eta)
-        # f(z + alpha delta) >= f(z) + 1e-4 alpha grad f^T delta, up to the rounding error of f
-        if dual_value(P_new, x_new, y_new, a, b, eta) >= f + 1e-4 * alpha * slope - 1e-15 * max(1, abs(f)):
+        f_new = dual_value(P_new, x_new, y_new, a, b, eta)
+        # f(z + alpha delta) >= f(z) + 1e-4 alpha grad f^T delta
+        if f_new >= f + 1e-4 * alpha * slope - rounding:
             return x_new, y_new, P_new
     return None
 
@@ -173,7 +177,7 @@ def sinkhorn_newton_sparse(
 
 # Costs that are independent numbers, or squared distances between points: sweeps before the switch, entries kept a row.
 SETTINGS = {"random costs": (20, 15), "points in a square": (50, 30)}
-POINTS, ETA, CAP = 100, 300.0, 1500
+POINTS, ETA, CAP = 100, 300.0, 1000
 
 
 def problem(name: str, n: int, rng: np.random.Generator):
@@ -182,7 +186,9 @@ def problem(name: str, n: int, rng: np.random.Generator):
         raise ValueError(f"name={name!r} must be one of {', '.join(map(repr, SETTINGS))}")
     C = rng.uniform(size=(n, n))
     if name == "points in a square":
-        C = cdist(rng.uniform(size=(n, 2)), rng.uniform(size=(n, 2)), "sqeuclidean")
+        x, y = rng.uniform(size=(2, n, 2))
+        # From left to right, so that the plan has a visible band along its diagonal.
+        C = cdist(x[x[:, 0].argsort()], y[y[:, 0].argsort()], "sqeuclidean")
     return C / C.max(), np.full(n, 1 / n), np.full(n, 1 / n)
 
 
@@ -345,8 +351,8 @@ def exercises() -> tuple[Exercise, ...]:
             minutes=5,
             kind="think",
             answer="Each diagonal entry is at least the sum of the others in its row, so no eigenvalue is negative. "
-            "With sums of the kept entries only, the matrix is singular once more for every group of points that the kept "
-            "entries do not connect, and steps explode along these directions.",
+            "With sums of the kept entries only, the matrix is singular once more for every group of points that the "
+            "kept entries do not connect, and steps explode along these directions.",
         ),
     )
 
@@ -407,10 +413,10 @@ def explorer() -> Explorer:
                 ("Sinkhorn alone", alone.history, theme.VERMILION, "dash"),
             )
         ]
-        switch = line("switch to Newton", [solution.n_sinkhorn] * 2, [1e-13, 3], theme.GREY, dash="dot")
+        switch = line("switch to Newton", [solution.n_sinkhorn] * 2, [1e-16, 3], theme.GREY, dash="dot")
         logs = np.log10(np.where(state["entries"] > 0, np.maximum(state["entries"], 1e-12), np.nan))
         kept = heat_map(logs, title="log10 mass", zmin=-12, zmax=-2)
-        violations = {"type": "log", "range": [-13, 0.5]}
+        violations = {"type": "log", "range": [-16, 0.5]}
         return panels(
             Panel("violation after each iteration", [*curves, switch], "iterations", "marginal violation",
                   {"range": [0, EXPLORER_CAP / 2]}, violations),

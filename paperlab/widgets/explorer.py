@@ -262,7 +262,7 @@ class Explorer:
         if [trace.type for trace in drawn.data] != [trace.type for trace in figure.data]:
             raise ValueError("draw made other traces than before; make the same ones always, empty where need be")
         for old, new in zip(figure.data, drawn.data, strict=True):
-            old.update(new.to_plotly_json(), overwrite=True)
+            old.update(new._props, overwrite=True)  # to_plotly_json() would copy every array first
         # Axes keep what the reader zoomed to; what is written or drawn over the panels belongs to the state.
         figure.layout.update(
             title=drawn.layout.title, annotations=drawn.layout.annotations, shapes=drawn.layout.shapes, overwrite=True

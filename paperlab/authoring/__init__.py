@@ -1,0 +1,1 @@
+"""What contributors use: laying out a new paper, and writing what is generated."""
