@@ -80,7 +80,7 @@ def points(name: str, x, y, colour: str, *, symbol: str = "circle", size=8, opac
 
 def segments(starts, ends, *, width: float, opacity: float) -> dict:
     """Straight grey lines from the rows of ``starts`` ``(k, 2)`` to the rows of ``ends``, as one trace."""
-    starts, ends = np.reshape(starts, (-1, 2)), np.reshape(ends, (-1, 2))
+    starts, ends = np.reshape(starts, (-1, 2)).astype(np.float64), np.reshape(ends, (-1, 2)).astype(np.float64)
     # A NaN ends one line; the next row starts another.
     path = np.stack([starts, ends, np.full_like(starts, np.nan)], axis=1).reshape(-1, 2)
     return {

@@ -64,16 +64,14 @@ def sinkhorn(
     stages = max(0, int(np.ceil(np.log2(max(np.ptp(cost), epsilon) / epsilon))))
     for stage in range(stages, -1, -1):
         current = epsilon * 2.0**stage
-        stage_tol = tol if stage == 0 else max(tol, 1e-2)
+        # One sweep is left for the epsilon asked for, whose column sums the last plan has in any case.
+        stage_tol, most = (max(tol, 1e-2), max_sweeps - 1) if stage else (tol, max_sweeps)
         violation = np.inf
-        while violation > stage_tol and sweeps < max_sweeps:
+        while violation > stage_tol and sweeps < most:
             # f_i = epsilon (log a_i - log sum_j exp((g_j - C_ij) / epsilon)), and the same for g
             f = current * (log_a - log_sum_exp((g[None, :] - cost) / current, axis=1))
             g = current * (log_b - log_sum_exp((f[:, None] - cost) / current, axis=0))
             plan = np.exp((f[:, None] + g[None, :] - cost) / current)
             violation = marginal_violation(plan, a, b)
             sweeps += 1
-    # The sweeps may have run out before the last stage: the plan is always that of the epsilon asked for.
-    plan = np.exp((f[:, None] + g[None, :] - cost) / epsilon)
-    violation = marginal_violation(plan, a, b)
     return EntropicPlan(plan, f, g, sweeps, violation, violation <= tol)

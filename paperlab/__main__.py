@@ -1,0 +1,5 @@
+"""``python -m paperlab`` is the command ``paperlab``."""
+
+from paperlab.cli import app
+
+app()

@@ -1,0 +1,96 @@
+"""JupyterLab in headless Chromium: the way in, every unit's explorer, and TransportExplorer on one's own data."""
+
+import os
+
+import nbformat
+import pytest
+
+from paperlab.authoring.notebook import normal_form, to_text
+from paperlab.catalog import ROOT, paper
+from tests.browser.conftest import STARTS_WITHIN_SECONDS, Lab
+from tests.browser.driver import assert_no_error_output, drawn, move_every_control, run_all, sentence, wait_for
+
+pytestmark = pytest.mark.browser
+
+PICTURES = ROOT / "notebooks" / "previews"
+OWN_DATA = """
+import numpy as np
+from paperlab.widgets import TransportExplorer
+
+rng = np.random.default_rng(3)
+TransportExplorer(rng.normal(size=(40, 2)), rng.uniform(-1, 1, size=(40, 2)) + [3, 0])
+"""
+
+
+def open_and_run(page, lab, path: str):
+    """Open a notebook, run it, and return its live explorer."""
+    page.goto(lab.address(path))
+    run_all(page)
+    assert_no_error_output(page)
+    return live_explorer(page)
+
+
+def live_explorer(page):
+    explorer = page.locator(".jp-OutputArea-output", has=page.locator("p[role=status][aria-live]")).first
+    wait_for(lambda: explorer.locator(".js-plotly-plot .main-svg").count() > 0, "the explorer's picture")
+    explorer.scroll_into_view_if_needed()
+    return explorer
+
+
+def assert_stays_at_home(page) -> None:
+    assert page.hosts == {"127.0.0.1"}, f"requests to {page.hosts - {'127.0.0.1'}}"
+    assert not page.complaints, page.complaints
+
+
+def path_of(unit) -> str:
+    return unit.notebook_path.relative_to(ROOT).as_posix()
+
+
+def test_lab_starts_quickly():
+    again = Lab()
+    again.stop()
+    assert again.seconds < STARTS_WITHIN_SECONDS
+
+
+def test_from_the_index_to_the_last_cell(lab, page):
+    """A student's way: index, link, run all, every control from the keyboard, reset."""
+    page.goto(lab.address("notebooks/index.ipynb"))
+    unit = paper("sinkhorn_newton_sparse")
+    link = page.locator(".jp-MarkdownOutput a", has_text=unit.title)
+    link.wait_for(timeout=60_000)
+    picture = page.locator(f'img[alt*="{unit.claim}"]').first
+    wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0, "the preview")
+    link.click()
+    page.locator(".jp-MarkdownOutput h1", has_text=unit.title).wait_for(timeout=60_000)
+    # The index stays open in its own tab, hidden; what follows looks at the unit's.
+    page.goto(lab.address(path_of(unit)))
+    run_all(page)
+    assert_no_error_output(page)
+    explorer = live_explorer(page)
+    first = drawn(explorer), sentence(explorer)
+    move_every_control(page, explorer)
+    explorer.get_by_role("button", name="Reset").click()
+    wait_for(lambda: (drawn(explorer), sentence(explorer)) == first, "the default after Reset", 10)
+    assert_stays_at_home(page)
+
+
+def test_prediction_appears_in_the_claim_table(lab, page):
+    unit = paper("sinkhorn_newton_sparse")
+    page.goto(lab.address(path_of(unit)))
+    run_all(page)
+    page.get_by_label("60 to 150").check()
+    page.get_by_text("Noted. The claim table below").wait_for()
+    page.locator(".jp-CodeCell", has_text="check(paper.claims(result))").first.click()
+    page.keyboard.press("Shift+Enter")
+    page.get_by_text('you predicted "60 to 150"; measured').wait_for(timeout=30_000)
+
+
+def test_transport_explorer_on_own_data(lab, page):
+    cell = nbformat.v4.new_code_cell(OWN_DATA.strip(), id="own")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    (lab.root / "own.ipynb").write_text(to_text(normal_form(notebook)), encoding="utf-8")
+    explorer = open_and_run(page, lab, "own.ipynb")
+    if "PAPERLAB_PICTURES" in os.environ:  # `make pictures`: the explorer as README shows it
+        explorer.screenshot(path=PICTURES / "explorer_transport.png")
+    move_every_control(page, explorer)
+    assert_stays_at_home(page)
