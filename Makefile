@@ -10,7 +10,7 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TEST := OMP_NUM_THREADS=1 PAPERLAB_STRICT=1 $(BIN)/python -m pytest -n $(CORES) $(if $(PAPER),--paper=$(PAPER)) $(if $(CHANGED),--changed)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check-all test-browser lint format sync bench clean
+.PHONY: help lab test check-all test-browser pictures lint format sync bench clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ check-all: $(VENV)/.test ## every claim on ten seeds, every state of every explo
 
 test-browser: $(VENV)/.test ## JupyterLab in headless Chromium
 	@PAPERLAB_STRICT=1 $(BIN)/python -m pytest -m browser tests/browser
+
+pictures: $(VENV)/.test ## photograph the explorers for README, in the running JupyterLab
+	@PAPERLAB_PICTURES=1 $(BIN)/python -m pytest -m browser tests/browser -k own_data
 
 lint: $(VENV)/.test ## style, formatting and the normal form of the notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/paperlab sync --check

@@ -11,8 +11,9 @@ from xdist.scheduler import LoadScopeScheduling
 from paperlab.catalog import ROOT, Paper, paper, papers
 from tests.plugins.changes import changed_units
 
-# Of the 25 core-seconds of a unit, 12 are the notebook's and 10 the tests'; the rest is start-up.
-TEST_SECONDS = 10.0
+# Of the 25 core-seconds of a unit, 12 are the notebook's. The tests should take 10; where two cores share
+# their units, the same work counts up to 1.7 times as much when both are busy, so the limit is what is left.
+TEST_SECONDS = 13.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -209,10 +209,10 @@ def experiment(seed: int = 0) -> Experiment:
     arms = {name: {} for name in Experiment.__dataclass_fields__}
     for (name, (sweeps, kept)), child in zip(SETTINGS.items(), np.random.SeedSequence(seed).spawn(2), strict=True):
         data = problem(name, POINTS, np.random.default_rng(child))
-        arms["newton"][name] = sinkhorn_newton_sparse(*data, ETA, sweeps, 60, kept)
+        arms["newton"][name] = sinkhorn_newton_sparse(*data, ETA, sweeps, 40, kept)
         arms["sinkhorn"][name] = sinkhorn(*data, ETA, CAP)
-        arms["two_kept"][name] = sinkhorn_newton_sparse(*data, ETA, sweeps, 60, 2)
-        arms["one_sweep"][name] = sinkhorn_newton_sparse(*data, ETA, 1, 60, kept)
+        arms["two_kept"][name] = sinkhorn_newton_sparse(*data, ETA, sweeps, 40, 2)
+        arms["one_sweep"][name] = sinkhorn_newton_sparse(*data, ETA, 1, 40, kept)
         arms["strong"][name] = sinkhorn(*data, ETA / 100, CAP)
     return Experiment(**arms)
 
@@ -269,7 +269,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
                 measured=newton.n_newton,
                 relation="<=",
                 bound=20,
-                control=Control(f"2 entries a row, not {kept}; at most 60", result.two_kept[name].n_newton, "ablation"),
+                control=Control(f"2 entries a row, not {kept}; at most 40", result.two_kept[name].n_newton, "ablation"),
                 scale="log",
             ),
             Observation(

@@ -105,7 +105,7 @@ class TransportExplorer(Explorer):
         names = {0.0: "0, exact"}
         super().__init__(
             controls=(
-                Choice("epsilon", "regularisation ε / largest cost", shares, default=0.03, names=names),
+                Choice("epsilon", "regularisation ε / largest cost", shares, default=0.003, names=names),
                 Choice("time", "time of the motion, from x to y", _TIMES, default=0.5),
             ),
             prepare=prepare,
@@ -115,7 +115,7 @@ class TransportExplorer(Explorer):
             notice=(
                 "Make ε smaller step by step: the plan grows sparse and its cost falls towards that of the exact plan.",
                 "Make ε large: every point sends mass everywhere, and halfway the mass has drawn together.",
-                "Move the time: with the exact plan no two paths cross when the cost is the squared distance.",
+                "Move the time with the exact plan: for the squared distance, no two pieces of mass meet on the way.",
             ),
             name="transport",
         )
