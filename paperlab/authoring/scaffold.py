@@ -1,5 +1,6 @@
 """``paperlab new``: the four files of a paper, filled with what does not depend on it."""
 
+import textwrap
 from pathlib import Path
 from string import Template
 
@@ -33,8 +34,8 @@ def lay_out(family: str, id: str) -> list[Path]:
         if path.exists():
             raise ValueError(f"{path.relative_to(ROOT)} exists already")
 
-    citation = entry.citation or PLACEHOLDER
-    values = {"family": family, "id": id, "title": entry.title, "citation": citation, "placeholder": PLACEHOLDER}
+    reference = textwrap.fill(f"Reference: {entry.citation or PLACEHOLDER}: {entry.title}.", 118)
+    values = {"family": family, "id": id, "reference": reference, "placeholder": PLACEHOLDER}
     texts = {
         entry.module_path: _fill("module.py.txt", values),
         entry.test_path: _fill("test.py.txt", values),
@@ -61,7 +62,7 @@ def _notebook(entry: Paper) -> nbformat.NotebookNode:
     cells = [cell("text", "title", "Written by `make sync`."), cell("code", "setup", setup_source(entry))]
     starts = {
         "predict": f'predict("{PLACEHOLDER}", "{PLACEHOLDER}", ["{PLACEHOLDER}", "another"])',
-        "algorithm": f"show_source(paper.{PLACEHOLDER})",
+        "algorithm": "show_source(paper.method)",
         "play": "paper.explorer()",
         "claim": "result = paper.experiment()\npaper.figure(result)",
     }
@@ -73,8 +74,11 @@ def _notebook(entry: Paper) -> nbformat.NotebookNode:
             cells.append(cell("code", "claim-check", "check(paper.claims(result))", "lecture"))
         if section == "exercises":
             for name, kind in _EXERCISES.items():
-                stub = f"def {name}({PLACEHOLDER}):\n    ..." if kind == "implement" else f"{name} = ..."
-                solution = f"{name}_solution = {PLACEHOLDER}\n"
+                stub = f'def {name}(x):\n    """{PLACEHOLDER}"""\n    ...' if kind == "implement" else f"{name} = ..."
+                if kind == "implement":
+                    solution = f'def {name}_solution(x):\n    """{PLACEHOLDER}"""\n\n\n'
+                else:
+                    solution = f'{name}_solution = "{PLACEHOLDER}"\n'
                 sources = {
                     "task": "Written by `make sync`.",
                     "stub": stub,
@@ -103,8 +107,7 @@ def _extend_catalog(family: str, id: str) -> Path:
     entry["level"].comment("; ".join(f"{level}: {words.split(':')[0]}" for level, words in LEVELS.items()))
     entry["minutes"] = 45
     entry["needs"] = [PLACEHOLDER]
-    related = tomlkit.inline_table()
-    related.update({"paper": PLACEHOLDER, "how": RELATIONS[0]})
-    entry["related"] = [related]
+    entry["related"] = tomlkit.array()
+    entry["related"].comment(f'such as {{ paper = "an_id", how = "{RELATIONS[0]}" }}; or {", ".join(RELATIONS[1:])}')
     path.write_text(tomlkit.dumps(document), encoding="utf-8")
     return path

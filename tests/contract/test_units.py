@@ -91,4 +91,5 @@ def test_no_unit_without_a_catalog_entry():
     assert folders - others <= set(FAMILIES), f"{folders - others - set(FAMILIES)} is no family"
     previews = {path.stem for path in (ROOT / "notebooks" / "previews").glob("*.png")}
     explorers = {"explorer_transport"}  # the pictures in README
-    assert previews - explorers == {unit.id for unit in papers() if unit.is_there}
+    units = {unit.id for unit in papers() if unit.is_there}
+    assert previews - explorers == units, "run `make sync` for new previews; delete those of papers that are gone"
