@@ -44,10 +44,11 @@ def panels(*parts: Panel, widths: Sequence[float] | None = None, gap: float = 0.
         domain = [float(left), float(left + width)]
         layout[f"xaxis{suffix}"] = {
             "domain": domain, "anchor": f"y{suffix}", "title": {"text": part.x_title}, **part.x_axis,
+            **({"constrain": "domain"} if part.equal else {}),
         }  # fmt: skip
         layout[f"yaxis{suffix}"] = {
             "anchor": f"x{suffix}", "title": {"text": part.y_title}, **part.y_axis,
-            **({"scaleanchor": f"x{suffix}", "scaleratio": 1} if part.equal else {}),
+            **({"scaleanchor": f"x{suffix}", "scaleratio": 1, "constrain": "domain"} if part.equal else {}),
         }  # fmt: skip
         layout["annotations"].append(
             {"text": part.title, "x": float(left + width / 2), "y": 1.02, "xref": "paper", "yref": "paper",

@@ -138,6 +138,6 @@ def test_new_paper_says_what_is_missing(tmp_path):
         "replace <...> in paperlab/causality/notears.py",
         "paperlab/catalog/causality.toml, notears: write the claim, one sentence",
         "test_claims[notears]",
-        "test_slips_are_caught[notears]",
+        "test_notebook_is_as_stored[notears]",
     ):
         assert words in done.stdout, done.stdout[-6000:]
