@@ -1,0 +1,1 @@
+"""Papers of the family ``collapse``: neural collapse and the geometry of representations."""
