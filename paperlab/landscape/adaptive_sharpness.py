@@ -369,7 +369,7 @@ def explorer() -> Explorer:
         return {"sharpness": sharpness, "factor": factor, "now": explorer_sharpness(factor, rho, normalized)}
 
     def draw(state) -> go.Figure:
-        along = np.array([-w[1], w[0]])[:, None] * np.linspace(-5, 5, 2)
+        along = np.array([-w[1], w[0]])[:, None] * np.linspace(-15, 15, 2)
         limits = {"range": [-5, 5]}
         curve = line("sharpness", EXPLORER_FACTORS, state["sharpness"], theme.BLUE)
         now = points("now", [state["factor"]], [state["now"]], theme.VERMILION, size=13)
@@ -378,9 +378,9 @@ def explorer() -> Explorer:
             points("class 1", *X[y > 0].T, theme.GREEN),
             line("boundary", *along, theme.BLACK, dash="dash"),
         ]
-        top = {"range": [0, 1.1 * max(0.3, *state["sharpness"])]}
+        logarithmic = {"type": "log", "range": [-9.5, 0]}
         return panels(
-            Panel("sharpness", [curve, now], "factor on the weights", "rise of the loss", {"type": "log"}, top),
+            Panel("sharpness", [curve, now], "factor on the weights", "rise of the loss", {"type": "log"}, logarithmic),
             Panel("the classifier", clouds, "first input", "second input", limits, limits, equal=True),
         )
 
@@ -395,7 +395,7 @@ def explorer() -> Explorer:
     return Explorer(
         controls=(
             Choice("factor", "factor on the weights", EXPLORER_FACTORS, default=1.0),
-            Choice("rho", "radius ρ, in units of the weights' norm", RADII, default=0.1),
+            Choice("rho", "radius ρ / norm of the weights", RADII, default=0.1),
             Toggle("normalized", "normalise the logits"),
         ),
         prepare=lambda: None,

@@ -69,18 +69,18 @@ def worst_case_sharpness(
         value = loss(moved)
         (gradient,) = torch.autograd.grad(value, moved)
         ascent = c * gradient
-        tiny = torch.finfo(w.dtype).tiny
-        return value.detach(), ascent.sign() if norm == "linf" else ascent / ascent.norm().clamp_min(tiny)
+        length = ascent.norm().clamp_min(torch.finfo(w.dtype).tiny)
+        return value.detach(), ascent.sign() if norm == "linf" else ascent / length
 
     eta = before = torch.zeros_like(w)
     start, direction = value_and_direction(eta)
     best = last = start
     step, raised, look, interval = 2 * rho, 0, 0, max(1, round(0.22 * n_steps))
     for t in range(n_steps):
-        # eta <- P(eta + 3/4 (P(eta + s d) - eta) + 1/4 (eta - eta_before)); the first step has no momentum
-        target = project(eta + step * direction)
-        momentum = 1.0 if t == 0 else 0.75
-        eta, before = project(eta + momentum * (target - eta) + (1 - momentum) * (eta - before)), eta
+        # eta <- P(eta + 3/4 (P(eta + s d) - eta) + 1/4 (eta - eta_before)), but the first step is a full one
+        climb, drift = project(eta + step * direction) - eta, eta - before
+        share = 1.0 if t == 0 else 0.75
+        eta, before = project(eta + share * climb + (1 - share) * drift), eta
         value, direction = value_and_direction(eta)
         raised += int(value > last)
         best, last = torch.maximum(best, value), value

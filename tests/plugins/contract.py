@@ -34,6 +34,8 @@ MOST_METHOD_LINES, MOST_LINES = 120, 330
 # JupyterLab's cells are about this wide; longer lines are cut off at the right.
 WIDEST_CELL = 100
 MOST_UPDATE_SECONDS = 0.1
+# A longer label is cut off beside its slider.
+LONGEST_LABEL = 32
 # In the order in which a module is read.
 PARTS = ("Experiment", "experiment", "claims", "exercises", "figure", "explorer")
 _FORBIDDEN = {
@@ -326,7 +328,9 @@ def assert_explorer(explorer: Explorer, states: Iterable[dict]) -> None:
         pictures[key], sentences[key] = picture(fresh), sentence
     defaults = explorer.defaults
     for control in explorer.controls:
-        assert control.label.strip(), f"control {control.name}: label it in words"
+        assert 0 < len(control.label) <= LONGEST_LABEL, (
+            f"control {control.name}: label it in words, in at most {LONGEST_LABEL} characters: {control.label!r}"
+        )
         keys = [
             tuple({**defaults, control.name: value}.items())
             for value in control.values
