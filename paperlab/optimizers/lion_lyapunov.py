@@ -385,11 +385,11 @@ def figure(result: Experiment) -> go.Figure:
 
 # The explorer's problem: a valley whose lowest point lies at (4, 0.5).
 VALLEY, LOWEST, START = np.array([[1.0, 0.5], [0.5, 1.0]]), np.array([4.0, 0.5]), np.array([-6.0, 5.0])
-DECAYS, FARTHEST, VALLEY_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0), 7.0, 150
+DECAYS, FARTHEST, VALLEY_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0), 7.0, 100
 
 
-def valley_path(decay: float, beta1: float = 0.9, lr: float = 0.2, coupled: float = 0.0):
-    """Lion's path in the explorer's valley, ``(151, 2)``; ``beta2`` is 0.95, since there are few steps."""
+def valley_path(decay: float, beta1: float = 0.9, lr: float = 0.3, coupled: float = 0.0):
+    """Lion's path in the explorer's valley, ``(101, 2)``; ``beta2`` is 0.95, since there are few steps."""
     return trajectory(
         lambda x: Lion(x, lr, (beta1, 0.95), decay), VALLEY, VALLEY @ LOWEST, START, VALLEY_STEPS, coupled
     )
@@ -444,7 +444,7 @@ def explorer() -> Explorer:
         controls=(
             Choice("decay", "weight decay λ", DECAYS, default=0.5),
             Choice("beta1", "β₁, old momentum in a step", (0.0, 0.5, 0.9, 0.99), default=0.9),
-            Choice("lr", "first learning rate", (0.05, 0.1, 0.2, 0.4), default=0.2),
+            Choice("lr", "first learning rate", (0.05, 0.1, 0.3, 0.5), default=0.3),
         ),
         prepare=prepare,
         compute=compute,
