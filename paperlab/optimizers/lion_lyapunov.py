@@ -389,10 +389,8 @@ DECAYS, FARTHEST, VALLEY_STEPS = (0.1, 0.25, 0.5, 1.0, 2.0), 7.0, 100
 
 
 def valley_path(decay: float, beta1: float = 0.9, lr: float = 0.3, coupled: float = 0.0):
-    """Lion's path in the explorer's valley, ``(101, 2)``; ``beta2`` is 0.95, since there are few steps."""
-    return trajectory(
-        lambda x: Lion(x, lr, (beta1, 0.95), decay), VALLEY, VALLEY @ LOWEST, START, VALLEY_STEPS, coupled
-    )
+    """Lion's path in the explorer's valley, ``(101, 2)``; ``beta2`` is 0.9, since there are few steps."""
+    return trajectory(lambda x: Lion(x, lr, (beta1, 0.9), decay), VALLEY, VALLEY @ LOWEST, START, VALLEY_STEPS, coupled)
 
 
 def explorer() -> Explorer:
