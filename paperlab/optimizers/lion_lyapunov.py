@@ -170,7 +170,7 @@ def trajectory(optimizer: Callable, Q, b, start, steps: int, coupled: float = 0.
     return np.array(path)
 
 
-DIMENSION, DECAY, LR, STEPS, STARTS = 10, 1.0, 2e-2, 1200, 10
+DIMENSION, DECAY, LR, STEPS, STARTS = 10, 1.0, 3e-2, 800, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,8 +243,8 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             unit="steps",
             measured=steps_to_the_box(paths["Lion"]),
             relation="<=",
-            bound=500,
-            control=Control("decay added to the gradient; stopped at 1200", never, "ablation"),
+            bound=350,
+            control=Control("decay added to the gradient; stopped at 800", never, "ablation"),
             scale="log",
         ),
         Claim(
