@@ -26,11 +26,9 @@ def entries_carrying(mass: np.ndarray, share: float = 0.99) -> int:
 
     Raises ``ValueError`` if an entry is negative, all are 0, or ``share`` is not between 0 and 1.
     """
-    ordered = -np.sort(-np.ravel(mass))
+    ordered = _from_largest(mass)
     if not 0 < share <= 1:
         raise ValueError(f"share={share} must lie in (0, 1]")
-    if ordered[-1] < 0 or ordered[0] == 0:
-        raise ValueError(f"mass has entries from {ordered[-1]:g} to {ordered[0]:g}; non-negative, not all 0, is needed")
     running = np.cumsum(ordered)
     # Rounding may leave the last partial sum just below share * sum when share is 1.
     return min(int(np.searchsorted(running, share * running[-1])) + 1, len(ordered))
@@ -43,7 +41,12 @@ def share_of_largest(mass: np.ndarray, fraction: float) -> float:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} must lie in (0, 1]")
+    ordered = _from_largest(mass)
+    return float(ordered[: max(1, round(fraction * len(ordered)))].sum() / ordered.sum())
+
+
+def _from_largest(mass: np.ndarray) -> np.ndarray:
     ordered = -np.sort(-np.ravel(mass))
     if ordered[-1] < 0 or ordered[0] == 0:
         raise ValueError(f"mass has entries from {ordered[-1]:g} to {ordered[0]:g}; non-negative, not all 0, is needed")
-    return float(ordered[: max(1, round(fraction * len(ordered)))].sum() / ordered.sum())
+    return ordered
