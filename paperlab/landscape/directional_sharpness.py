@@ -215,7 +215,7 @@ def train(k: int, seed, *, rule="gradient", lr: float = 1.0, clip: float = 0.0, 
 
 NETWORKS, STOPS = 4, (10, 20, 30, 40, 60, 80)
 # Lengths of one step, as a distance between weights.
-STEP_LENGTHS = np.logspace(-0.6, 0.6, 10)
+STEP_LENGTHS = np.logspace(-0.4, 0.6, 8)
 # The best learning rate of a few, a factor of 2 apart, by the loss after 100 steps.
 RUNS = {"SGD": {}, "clipped SGD": {"lr": 4.0, "clip": 0.5}, "Adam": {"rule": "Adam", "lr": 0.01}}
 
@@ -350,8 +350,7 @@ def exercises() -> tuple[Exercise, ...]:
         return clip_coordinates(torch.tensor(u), share).numpy()
 
     def halves(share):
-        gradient, clipped, _ = explorer_state(80, share, 1.0)["sharpness"]
-        return clipped < gradient / 2
+        return look_along(80, share, 1.0)["sharpness"] < look_along(80, 0, 1.0)["sharpness"] / 2
 
     return (
         Exercise(
@@ -377,7 +376,6 @@ def exercises() -> tuple[Exercise, ...]:
                 "The sharpness is less than before, but still more than half.": lambda: 25,
                 "That is enough, but a smaller share is, too.": lambda: 75,
             },
-            difficulty=2,
             minutes=5,
             kind="experiment",
             answer="It takes half of the coordinates. A tenth of them brings more than a quarter off already.",
@@ -434,23 +432,30 @@ RANKS = np.unique(np.logspace(0, np.log10(sum(SIZES)), 60).astype(int))
 def explorer_stops(exponent: float) -> dict[int, Stop]:
     """One transformer, trained by SGD, at the four times of the explorer."""
     with reproducible():
-        stops, _ = train(1, np.random.SeedSequence(0), exponent=exponent, stops=TIMES)
-    return dict(zip(TIMES, stops, strict=True))
+        return dict(zip(TIMES, train(1, np.random.SeedSequence(0), exponent=exponent, stops=TIMES)[0], strict=True))
 
 
-def explorer_state(step: int, share: int, exponent: float) -> dict:
-    """Along gradient, clipped gradient and Adam's direction: losses, quadratic model, sharpness, sizes of entries."""
+@cache
+def look_along(step: int, share: int | None, exponent: float) -> dict[str, np.ndarray]:
+    """Along the gradient with a share clipped, in percent, or Adam's direction if it is None: change of the loss, its
+    quadratic model, sharpness, sizes of the coordinates.
+    """
     stop = explorer_stops(exponent)[step]
     g = stop.directions["gradient"]
-    v = unit(torch.cat([g, clip_coordinates(g, share / 100), stop.directions["Adam"]]))
+    v = unit(stop.directions["Adam"] if share is None else clip_coordinates(g, share / 100))
     with torch.no_grad():
-        losses = stop.loss((stop.x - ALONG[:, None] * v[:, None]).flatten(0, 1)).unflatten(0, (3, -1))
-    sharpness = directional_sharpness(stop.loss, stop.x, v[:, None])
-    # f - s g^T v + s^2 / 2 v^T H v
-    model = losses[:, :1] - ALONG * (v @ g.T) + ALONG**2 / 2 * sharpness
-    sizes = v.abs().sort(descending=True).values[:, RANKS - 1]
-    found = {"losses": losses, "model": model, "sharpness": sharpness[:, 0], "sizes": sizes}
+        change = stop.loss(stop.x - ALONG[:, None] * v) - stop.loss(stop.x)
+    sharpness = directional_sharpness(stop.loss, stop.x, v[None])[0, 0]
+    # -s g^T v + s^2 / 2 v^T H v
+    model = -ALONG * (g * v).sum() + ALONG**2 / 2 * sharpness
+    sizes = v[0].abs().sort(descending=True).values[RANKS - 1]
+    found = {"change": change, "model": model, "sharpness": sharpness, "sizes": sizes}
     return {name: values.numpy() for name, values in found.items()}
+
+
+def explorer_state(step: int, share: int, exponent: float) -> dict[str, np.ndarray]:
+    """Along gradient, clipped gradient and Adam's direction, as rows."""
+    return by_name([look_along(step, each, exponent) for each in (0, share, None)])
 
 
 def explorer() -> Explorer:
@@ -461,20 +466,20 @@ def explorer() -> Explorer:
 
     def draw(state) -> go.Figure:
         looks = {"gradient": theme.VERMILION, "clipped": theme.SKY, "Adam": theme.BLUE}
-        models, along, sizes = [], [], []
+        along, sizes = [], []
         for i, ((name, colour), dash) in enumerate(zip(looks.items(), ("dash", "solid", "dashdot"), strict=True)):
-            models.append(line("quadratic model", ALONG, state["model"][i], theme.GREY, dash="dot", showlegend=i == 2))
-            along.append(line(name, ALONG, state["losses"][i], colour, dash=dash))
+            along.append(line(name, ALONG, state["change"][i], colour, dash=dash))
+            along.append(line("model", ALONG, state["model"][i], colour, dash="dot", opacity=0.5, showlegend=i == 2))
             sizes.append(line(name, RANKS, state["sizes"][i], colour, dash=dash, showlegend=False))
         return panels(
-            Panel("the loss along three directions", models + along, "length of the step", "loss on the batch, nats",
-                  {"range": [0, 4]}, {"range": [2.5, 4.5]}),
+            Panel("the loss along three directions", along, "length of the step", "change of the loss, nats",
+                  {"range": [0, 4]}, {"range": [-0.5, 0.5]}),
             Panel("sizes of the coordinates", sizes, "rank of the coordinate", "size, in a direction of length 1",
-                  {"type": "log", "range": [0, 3.7]}, {"type": "log", "range": [-5, 0]}),
+                  {"type": "log", "range": [0, 3.7], "dtick": 1}, {"type": "log", "range": [-4, 0], "dtick": 1}),
         )  # fmt: skip
 
     def describe(values, state) -> str:
-        (g, clipped, adam), falls = state["sharpness"], state["losses"][:, 0] - state["losses"].min(axis=1)
+        (g, clipped, adam), falls = state["sharpness"], -state["change"].min(axis=1)
         return (
             f"Directional sharpness {g:.3f} along the gradient, {clipped:.3f} with {values['share']} % clipped, "
             f"{adam:.3f} along Adam's. The best step lowers the loss by {', '.join(f'{x:.3f}' for x in falls)} nats."
