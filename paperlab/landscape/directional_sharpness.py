@@ -473,7 +473,7 @@ def explorer() -> Explorer:
             sizes.append(line(name, RANKS, state["sizes"][i], colour, dash=dash, showlegend=False))
         return panels(
             Panel("the loss along three directions", along, "length of the step", "change of the loss, nats",
-                  {"range": [0, 4]}, {"range": [-0.5, 0.5]}),
+                  {"range": [0, 4]}, {"range": [-0.8, 0.4]}),
             Panel("sizes of the coordinates", sizes, "rank of the coordinate", "size, in a direction of length 1",
                   {"type": "log", "range": [0, 3.7], "dtick": 1}, {"type": "log", "range": [-4, 0], "dtick": 1}),
         )  # fmt: skip
