@@ -231,14 +231,14 @@ WIDTHS, WRONG = (64, 16, 10), 40
 
 
 def noisy_digits(k: int, rng: np.random.Generator):
-    """``k`` draws of 200 digits to train, of which the first 40 have wrong labels, 200 to validate and 500 to test:
+    """``k`` draws of 200 digits to train, of which the first 40 have wrong labels, 200 to validate and 300 to test:
     images and labels of each; torch tensors with leading axis ``k``, labels as probabilities.
     """
     images, labels = (torch.tensor(each) for each in data.digits())
-    rows = torch.tensor(np.stack([rng.permutation(len(labels))[:900] for _ in range(k)]))
+    rows = torch.tensor(np.stack([rng.permutation(len(labels))[:700] for _ in range(k)]))
     y = labels[rows]
     y[:, :WRONG] = (y[:, :WRONG] + torch.tensor(rng.integers(1, 10, (k, WRONG)))) % 10
-    parts = slice(0, 200), slice(200, 400), slice(400, 900)
+    parts = slice(0, 200), slice(200, 400), slice(400, 700)
     return [each[:, part] for part in parts for each in (images[rows], one_hot(y, 10).double())]
 
 
@@ -383,8 +383,8 @@ def exercises() -> tuple[Exercise, ...]:
             'costs the least accuracy: `"skip"`, `"linear"` or `"ReLU"`? Bind the name to `cheapest`.',
             solution=lambda: "skip",
             slips={
-                "The dashed curve ends lower there than for another one.": lambda: "linear",
-                "No other curve ends as low as this one.": lambda: "ReLU",
+                "The dashed curve ends below 25 % there. Look for one that ends high.": lambda: "linear",
+                "ReLU has a fair share, but alone it gets only two digits in ten right.": lambda: "ReLU",
             },
             minutes=5,
             kind="experiment",
@@ -437,10 +437,10 @@ def explorer_runs() -> dict:
     """
     with reproducible():
         keys = list(product(LAMBDAS, TEACHERS))
-        parts, snapshots, _ = searches([(*key, 0.0) for key in keys], 2, np.random.default_rng(0))
+        parts, snapshots, _ = searches([(*key, 0.0) for key in keys], 2, np.random.default_rng(2))
         sharp = sharpness(*snapshots[-1], *parts[:2], WIDTHS).log().mean(dim=1).exp()
         found = zip(*snapshots[-1], sharp.tolist(), strict=True)
-        return {"test": [part[:, :300] for part in parts[4:]], **dict(zip(keys, found, strict=True))}
+        return {"test": parts[4:], **dict(zip(keys, found, strict=True))}
 
 
 def explorer() -> Explorer:
