@@ -457,7 +457,7 @@ def explorer() -> Explorer:
             chosen = A if target == "derived" else torch.tensor([float(o == target) for o in OPERATIONS]).expand_as(A)
             way = along(A, discretize(chosen))
             path = accuracy(w, way, *context["test"], WIDTHS).mean(axis=1)
-            state[name] = {"path": path, "shares": 100 * A.mean(dim=(0, 1)).numpy(), "sharpness": sharp}
+            state[name] = {"path": path, "A": 100 * A.mean(dim=(0, 1)).numpy(), "sharpness": sharp}
         return state
 
     def draw(state) -> go.Figure:
@@ -465,9 +465,7 @@ def explorer() -> Explorer:
         looks = (("SD-DARTS", theme.BLUE, "solid", "circle"), ("DARTS", theme.VERMILION, "dash", "diamond"))
         for name, colour, dash, symbol in looks:
             path.append(line(name, WAY, state[name]["path"], colour, dash=dash))
-            shares.append(
-                points(name, OPERATIONS, state[name]["shares"], colour, symbol=symbol, size=13, showlegend=False)
-            )
+            shares.append(points("", OPERATIONS, state[name]["A"], colour, symbol=symbol, size=13, showlegend=False))
         return panels(
             Panel("cutting down", path, "share of the way", "test accuracy, %", {}, {"range": [0, 100]}),
             Panel("learnt architecture", shares, "operation", "mean share, %", {}, {"range": [0, 60]}),
