@@ -101,7 +101,8 @@ def supernet(
     parts = [part.unflatten(-1, shape) for part, shape in zip(w.split(sizes, dim=-1), shapes(widths), strict=True)]
     nodes = [layer_norm(X @ parts[0].mT + parts[1][..., None, :], widths[1:2])]
     for node in (1, 2):
-        # h_j = sum over edges (i, j); without normalising, shares of a quarter would shrink the signal at each node
+        # h_j = sum over edges (i, j) of the mixed operation of h_i; then normalised,
+        # since shares of a quarter would shrink the signal at each node
         inputs = [
             mixed_operation(nodes[i], A[..., e, :], *parts[2 + 2 * e : 4 + 2 * e])
             for e, (i, j) in enumerate(EDGES)
@@ -172,7 +173,8 @@ def search(X: Float[Tensor, "k n p"], y: Float[Tensor, "k n c"], X_val: Float[Te
             rows_val, t = torch.tensor(rng.permutation(y_val.shape[1])[:50]), t + 1
             alpha = alpha.detach().requires_grad_()
             z = supernet(w, softmax(alpha, dim=-1), X_val[:, rows_val], widths)
-            # g = grad_alpha L_val(w, alpha); the networks do not know of each other, so the sum gives that of each
+            # g = grad_alpha L_val(w, alpha)
+            # The networks do not know of each other: the gradient of the sum is that of each.
             (g,) = torch.autograd.grad(losses(z, y_val[:, rows_val]).mean(dim=1).sum(), alpha)
             direction, moments = adam(g, moments, t)
             alpha, w = alpha.detach() - lr_alpha * direction, w.detach().requires_grad_()
