@@ -475,7 +475,7 @@ def explorer() -> Explorer:
 
     def describe(values, state) -> str:
         ours, plain = (
-            f"sharpness {own['sharpness']:.1f}, test accuracy {own['path'][0]:.1f} %, cut down to {values['target']} "
+            f"sharpness {own['sharpness']:.1f}, test accuracy {own['path'][0]:.1f} %, cut down ({values['target']}) "
             f"{own['path'][-1]:.1f} %" for own in (state["SD-DARTS"], state["DARTS"])
         )  # fmt: skip
         return f"λ = {values['lam']:g}, teachers: {values['n_teachers']}: {ours}. DARTS: {plain}."
