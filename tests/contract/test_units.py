@@ -78,7 +78,7 @@ def test_explorer(unit, request):
 
 
 def test_figure(unit):
-    contract.assert_figure(unit.module().figure(contract.measured(unit.id, 0)))
+    contract.assert_figure(unit.module().figure(contract.measured(unit.id, contract.rotating_seed(unit.id))))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
