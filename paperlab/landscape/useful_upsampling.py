@@ -86,10 +86,10 @@ def feature_data(rng: np.random.Generator, n: int, slow=0.6, share=0.8, noise=0.
 
 
 def start(rng: np.random.Generator, m: int = 40, d: int = 10, scale: float = 0.03) -> Float[np.ndarray, "m d"]:
-    """Gaussian filters of standard deviation ``scale``, then stretched along both features until either has strength
-    ``2 * scale``: no feature has a head start. Raises ``ValueError`` unless some filter points to each.
-    """  # fmt: skip
-    W = positive("scale", scale) * rng.normal(size=(whole_number("m", m, 1), d))
+    """Gaussian filters of standard deviation ``scale``, stretched along both features until either has strength
+    ``2 * scale``, so that none has a head start. Raises ``ValueError`` for fewer than 10: all might point away from it.
+    """
+    W = positive("scale", scale) * rng.normal(size=(whole_number("m", m, 10), d))
     W[:, [FAST, SLOW]] *= 2 * scale / strengths(W)
     return W
 

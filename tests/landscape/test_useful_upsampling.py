@@ -137,6 +137,7 @@ RNG = np.random.default_rng(0)
         (lambda: paper.feature_data(RNG, 1), "n"),
         (lambda: paper.feature_data(RNG, 10, d=2), "d"),
         (lambda: paper.start(RNG, scale=0.0), "scale"),
+        (lambda: paper.start(RNG, m=9), "m"),
         (lambda: paper.train(X[0], y, W), "X"),
         (lambda: paper.train(np.full_like(X, np.nan), y, W), "X"),
         (lambda: paper.train(X, y[:3], W), "X"),
