@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -186,7 +186,8 @@ def fit_surrogate(
 def climb(w: Float[np.ndarray, "k d"], X: Float[np.ndarray, "k n p"], widths: Widths, steps=100, lr=0.02):
     """Improve designs by gradient ascent on the prediction, within the box from -1 to 1."""
     for _ in range(steps):
-        X = np.clip(X + lr * backward(w, forward(w, X, widths), np.ones(X.shape[:-1]), widths)[1], -1, 1)
+        values = forward(w, X, widths)
+        X = np.clip(X + lr * backward(w, values, np.ones_like(values[-1][..., 0]), widths)[1], -1, 1)
     return X
 
 
@@ -237,7 +238,7 @@ def experiment(seed: int = 0) -> Experiment:
     tiled = np.tile(X, (3, 1, 1)), np.tile(y, (3, 1)), np.tile(w, (3, 1))
     fit = fit_surrogate(*tiled, WIDTHS, for_fits[0], lam=lam, eta=eta, epsilon=EPSILON, rho=RHO)
     sam = fit_surrogate(X, y, w, WIDTHS, for_fits[1], sam=SAM_RADIUS)
-    ends = np.concatenate([fit.w, sam.w]).reshape(len(ARMS), PROBLEMS, -1)
+    ends = np.concatenate([fit.w, sam.w]).reshape(4, PROBLEMS, -1)
     return Experiment(
         errors=((predict(ends, X, WIDTHS) - y) ** 2).mean(axis=-1),
         norms=np.array([gradient_norm(ends, where, WIDTHS) for where in (X, box)]),
@@ -430,15 +431,10 @@ def explorer() -> Explorer:
 
     def compute(context, lam: float, rho: float) -> dict:
         ((best, mean, std), w, norms, errors), i = context, EXPLORER_LAMS.index(lam)
-        path = [best]
-        for _ in steps[1:]:
-            path.append(climb(w[i], path[-1], WIDTHS, steps=4))
-        truth, width = (
-            (true_value(np.concatenate(path)) - mean) / std,
-            rho * gradient_norm(w[i], np.array(path), WIDTHS),
-        )
-        found = {"prediction": predict(w[i], np.concatenate(path), WIDTHS), "width": width, "truth": truth}
-        return {**found, "norms": norms, "i": i, "error": errors[i]}
+        path = list(accumulate(steps[1:], lambda x, _: climb(w[i], x, WIDTHS, steps=4), initial=best))
+        designs, width = np.concatenate(path), rho * gradient_norm(w[i], np.array(path), WIDTHS)
+        found = {"truth": (true_value(designs) - mean) / std, "prediction": predict(w[i], designs, WIDTHS)}
+        return {**found, "width": width, "norms": norms, "i": i, "error": errors[i]}
 
     def draw(state) -> go.Figure:
         prediction, width, norms, i = (state[name] for name in ("prediction", "width", "norms", "i"))
@@ -463,9 +459,9 @@ def explorer() -> Explorer:
 
     def describe(values, state) -> str:
         return (
-            f"The climb ends at a prediction of {state['prediction'][-1]:.2f}; the truth is {state['truth'][-1]:.2f}. "
-            f"If the weights move by {values['rho']:g}, it changes by up to {state['width'][-1]:.2f}, the mean on the data "
-            f"by {values['rho'] * state['norms'][0, state['i']]:.2f}. Mean squared error on the data: {state['error']:.3f}."
+            f"The climb ends at a prediction of {state['prediction'][-1]:.2f}; {state['truth'][-1]:.2f} is true. A "
+            f"move of the weights by {values['rho']:g} can change it by {state['width'][-1]:.2f}, the mean on the data "
+            f"by {values['rho'] * state['norms'][0, state['i']]:.2f}. Mean squared error there: {state['error']:.3f}."
         )
 
     return Explorer(
