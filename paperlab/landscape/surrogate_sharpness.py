@@ -396,7 +396,7 @@ def figure(result: Experiment) -> go.Figure:
         line("sharpness ρ|h|", epochs, sharpness, theme.BLACK),
         line("allowed ε", [0, 150], [EPSILON, EPSILON], theme.GREY, dash="dot"),
     ]
-    axes = "mean squared error", "norm |h|", {"range": [0, 0.15]}, {"range": [0, 8]}
+    axes = "mean squared error", "norm |h|", {"range": [0, 0.2]}, {"range": [0, 8]}
     return panels(
         Panel("on the data", trade[0], *axes),
         Panel("whole box", trade[1], *axes),
