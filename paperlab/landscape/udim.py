@@ -159,7 +159,7 @@ def moved_loss(w, x, moved, y, widths) -> Float[Tensor, " ..."]:
     return mean_loss(w, moved, y, widths)
 
 
-def train(X, y, w, widths, rng, *, lam=3.0, rho=0.05, rho_x=0.5, penalty=inconsistency, blind=None, steps=80, lr=5e-3):
+def train(X, y, w, widths, rng, *, lam=3.0, rho=0.05, rho_x=0.5, penalty=inconsistency, blind=None, steps=60, lr=5e-3):
     """Train ``k`` networks at once, each on its own data, by Adam on batches of 50; returns their weights ``(k, d)``.
 
     ``X``: ``(k, n, p)``, ``y``: ``(k, n)``, ``w``: ``(k, d)``. ``rng`` shuffles. ``lam``: weight of the penalty, a
@@ -239,7 +239,7 @@ def backpropagated_variance(w_head: Float[Tensor, " m"], both: list, y) -> Float
 
 @reproducible()
 def experiment(seed: int = 0) -> Experiment:
-    """Five networks are trained by SAM for 40 steps, and from there by each of six methods for 80 steps."""
+    """Five networks are trained by SAM for 40 steps, and from there by each of six methods for 60 steps."""
     rng, noise, blind = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     X, y, new_X, new_y = draws(DRAWS, IMAGES, NEW, rng)
     domains = in_domains(new_X, noise)
@@ -312,7 +312,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             unit="percentage points",
             measured=gain["UDIM"],
             relation=">=",
-            bound=3.5,
+            bound=3,
             control=Control("SAM", gain["SAM"], "baseline"),
         ),
         Observation(
