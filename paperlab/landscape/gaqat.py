@@ -364,16 +364,16 @@ def exercises() -> tuple[Exercise, ...]:
         ),
         Exercise(
             id="noise",
-            task="With 8 bits the task gradient changes sign at nearly every second step. Why? (a) Large learning rate. "
+            task="With 8 bits the task gradient changes sign at every second step or so. Why? (a) Large learning rate. "
             "(b) Inside the grid slopes are rounding errors. (c) Most weights are clipped. Bind the letter to `noise`.",
             solution=lambda: "b",
             slips={
                 "At a 3-bit network the same learning rate gives steady signs.": lambda: "a",
-                "With 256 levels hardly any weight is clipped. Clipped ones would pull one way.": lambda: "c",
+                "With 256 levels no weight is clipped. Clipped ones would pull one way.": lambda: "c",
             },
             minutes=5,
             kind="think",
-            answer="Rounding errors have no preferred sign. Clipped weights all ask for a larger scale.",
+            answer="Rounding errors have no preferred sign. Clipped weights pull one way, and with 8 bits none is.",
         ),
     )
 
