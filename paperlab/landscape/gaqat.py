@@ -368,7 +368,7 @@ def exercises() -> tuple[Exercise, ...]:
             "(b) Inside the grid slopes are rounding errors. (c) Most weights are clipped. Bind the letter to `noise`.",
             solution=lambda: "b",
             slips={
-                "At a 3-bit network the same learning rate gives steady signs.": lambda: "a",
+                "In a 3-bit network the same learning rate gives steady signs.": lambda: "a",
                 "With 256 levels no weight is clipped. Clipped ones would pull one way.": lambda: "c",
             },
             minutes=5,
