@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
+from scipy import ndimage
 
 from paperlab.arguments import finite_array, positive, whole_number
 
@@ -20,23 +21,9 @@ def rotate(images: Float[np.ndarray, "... h w"], degrees: float) -> Float[np.nda
     Exact for multiples of 90 degrees of square images, up to rounding. Raises ``ValueError`` for fewer than two axes,
     or numbers that are not finite.
     """
-    images = _images(images)
-    height, width = images.shape[-2:]
     if not math.isfinite(degrees):
         raise ValueError(f"degrees={degrees} must be finite")
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    down, right = np.meshgrid(np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij")
-    # Where each pixel of the new picture was in the old one; rows count downwards
-    row = cos * down + sin * right + (height - 1) / 2
-    column = -sin * down + cos * right + (width - 1) / 2
-    top, left = np.floor(row).astype(int), np.floor(column).astype(int)
-    turned = np.zeros_like(images)
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        r, c = top + i, left + j
-        weight = (1 - np.abs(row - r)) * (1 - np.abs(column - c))
-        inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-        turned += np.where(inside, weight, 0.0) * images[..., r.clip(0, height - 1), c.clip(0, width - 1)]
-    return turned
+    return ndimage.rotate(_images(images), degrees, axes=(-2, -1), reshape=False, order=1, mode="grid-constant")
 
 
 def shift(images: Float[np.ndarray, "... h w"], down: int = 0, right: int = 0) -> Float[np.ndarray, "... h w"]:
@@ -46,12 +33,8 @@ def shift(images: Float[np.ndarray, "... h w"], down: int = 0, right: int = 0) -
     """
     images = _images(images)
     height, width = images.shape[-2:]
-    down = whole_number("down", down, 1 - height, height - 1)
-    right = whole_number("right", right, 1 - width, width - 1)
-    moved = np.zeros_like(images)
-    kept = images[..., max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    moved[..., max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = kept
-    return moved
+    move = whole_number("down", down, 1 - height, height - 1), whole_number("right", right, 1 - width, width - 1)
+    return ndimage.shift(images, (0,) * (images.ndim - 2) + move, order=0, mode="grid-constant")
 
 
 def low_contrast(images: Float[np.ndarray, "... h w"], factor: float, level: float = 0.5) -> np.ndarray:
