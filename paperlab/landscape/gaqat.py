@@ -351,16 +351,16 @@ def exercises() -> tuple[Exercise, ...]:
             difficulty=2,
         ),
         Exercise(
-            id="disagree",
-            task="In the explorer, with 4 bits, layer 2 and 0.7 times the learned scale: which is the smallest radius "
-            "on the control at which the two gradients disagree? Bind it to `disagree`.",
-            solution=lambda: 0.2,
+            id="indifferent",
+            task="In the explorer, at half the learned scale, the task gradient asks for a larger scale by less than "
+            "0.05 nats per doubling, in each layer, with one number of bits only. Bind it to `indifferent`.",
+            solution=lambda: 8,
             slips={
-                "There they do, but at a smaller radius as well.": lambda: 0.4,
+                "Look at layer 3 with 4 bits: by the task gradient the loss falls by 0.3 nats.": lambda: 4,
             },
             minutes=5,
             kind="experiment",
-            answer="From 0.2 on the smoothness gradient asks for a smaller scale, and the task for a larger one.",
+            answer="With 8 bits, half the learned scale still reaches all weights; with fewer it clips many.",
         ),
         Exercise(
             id="noise",
@@ -475,7 +475,7 @@ def explorer() -> Explorer:
         draw=draw,
         describe=describe,
         notice=(
-            "Lower the radius to 0.05: the gradients agree again. At the learned scale both slopes are small.",
+            "Lower the radius to 0.05: both curves, and both slopes, come together.",
             "Set the scale to 0.5 with 3 bits: weights are clipped, and both slopes ask for a larger scale.",
             "Set the bits to 8: both curves are flat, and the sign of a slope means nothing.",
         ),
