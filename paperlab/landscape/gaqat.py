@@ -352,8 +352,8 @@ def exercises() -> tuple[Exercise, ...]:
         ),
         Exercise(
             id="indifferent",
-            task="In the explorer, at half the learned scale, the task gradient asks for a larger scale by less than "
-            "0.05 nats per doubling, in each layer, with one number of bits only. Bind it to `indifferent`.",
+            task="At half the learned scale and with one number of bits, doubling the scale changes the loss, by the "
+            "task gradient, by less than 0.05 nats in each layer of the explorer. Bind that number to `indifferent`.",
             solution=lambda: 8,
             slips={
                 "Look at layer 3 with 4 bits: by the task gradient the loss falls by 0.3 nats.": lambda: 4,
