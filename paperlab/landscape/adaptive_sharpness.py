@@ -258,7 +258,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             "Kendall's tau with the test error where the truth is dense, mean of 8 problems: plain, adaptive",
             tau["dense, plain"],
             tau["dense, adaptive"],
-            "On dense data neither ranks the networks reliably; test errors there differ by a few percent only.",
+            "On dense data neither ranks the networks reliably: right on some problems, reversed on others.",
         ),
     )
 
@@ -405,7 +405,7 @@ def explorer() -> Explorer:
         notice=(
             "Move the factor: the sharpness rises and falls, the boundary does not move.",
             "Normalise the logits: the curve is flat. Only then can two classifiers be compared.",
-            "Double the radius: all sharpness grows, but its place over the factor shifts, too.",
+            "Raise the radius: the sharpness grows at every factor, most at the large ones.",
         ),
         name="adaptive_sharpness",
     )

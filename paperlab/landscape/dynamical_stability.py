@@ -296,7 +296,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             "Gradient descent's distance of beta from the truth: learning rate 0.01, 0.1",
             float(error["gradient descent"][slowest]),
             float(error["gradient descent"][fastest]),
-            "Its largest eigenvalues stay below 2 / 0.1 from the start, so its bound never acts.",
+            "With 0.01 nearly all of its largest eigenvalues end below 2 / 0.1 already, so its bound hardly acts.",
         ),
         Observation(
             "Exact critical learning rate at the minima that SGD finds with 0.07: smallest, largest of 8",
@@ -328,7 +328,7 @@ def exercises() -> tuple[Exercise, ...]:
                 "That is its smallest value over all rescalings, the 1-norm; not all weights are balanced.": (
                     lambda X, u, v: 2 * ((X**2).mean(axis=0) * np.abs(u * v)).sum()
                 ),
-                "That is half the trace: both u and v are weights.": lambda X, u, v: trace(X, u, 0 * v),
+                "That is the part of u only: v is trained, too.": lambda X, u, v: trace(X, u, 0 * v),
             },
             difficulty=1,
             minutes=10,

@@ -351,7 +351,7 @@ def exercises() -> tuple[Exercise, ...]:
             "`first_rate`.",
             solution=lambda: next(ratio for ratio in RATIOS if falls(ratio)),
             slips={
-                "2.1 is the first above 2, and there φ falls, from 4.47 to 4.00. Is that 20 %?": lambda: 2.1,
+                "2.1 is the first above 2, and there φ falls, from 4.47 to 4.01. Is that 20 %?": lambda: 2.1,
                 "With the largest rate φ falls most, but a smaller one suffices.": lambda: RATIOS[-1],
             },
             difficulty=1,

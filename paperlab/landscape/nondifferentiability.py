@@ -3,7 +3,7 @@ r"""A kink in the loss is not a detail: gradient steps then do not converge, do 
 Networks with ReLU, and L1 penalties, have losses with kinks. Libraries return *some* slope there, and the steps look
 like gradient descent. They are not: next to a kink the slope does not become small, so a step of constant length jumps
 over the minimum and back, for ever. For an L1 penalty the jump is the learning rate times the penalty. A large penalty
-therefore ends in large weights, and no weight is exactly 0. The remedy is as old: a step that stops at the kink.
+therefore ends in large weights, and no weight is exactly 0. The remedy is old: a step that stops at the kink.
 
 ======================= ========================================================================================
 symbol                  here
@@ -450,7 +450,7 @@ def explorer() -> Explorer:
         draw=draw,
         describe=describe,
         notice=(
-            "Raise the penalty from 0.01: NGDM's weights shrink a little, then grow; the proximal ones vanish.",
+            "Raise the penalty from 0.01: NGDM's weights shrink, then grow; the proximal ones vanish.",
             "Lower the learning rate: the right end of NGDM's curve comes down in proportion.",
             "Let the steps decrease: the curves come closer, but still no weight of NGDM is 0.",
         ),

@@ -18,7 +18,7 @@ symbol                  here
    \text{saddle-free: } -\sum_i \frac{v_i^T g}{|\lambda_i| + \mu} v_i .
 
 The second is a gradient step in a trust region that asks for :math:`\frac12 \delta^T |H| \delta \le \Delta`, where
-:math:`|H|` has the eigenvalues :math:`|\lambda_i|`: no farther than the quadratic model can be trusted. For large
+:math:`|H|` has the eigenvalues :math:`|\lambda_i|`: no farther than the linear model can be trusted. For large
 networks the sums run over the :math:`k` Ritz vectors of the Krylov space, found by the Lanczos process from products
 with :math:`H`; the damping and the rate of each step are those with the lowest loss, out of a few.
 
@@ -248,7 +248,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
     return (
         Claim(
             id="plateau",
-            statement="Saddle-free Newton leaves a plateau in few steps, however flat it is",
+            statement="Saddle-free Newton leaves a plateau in few steps",
             source="plateaus slow gradient descent",
             quantity="steps to within 1e-6 of the minima's depth, 20 dimensions, at most 401",
             unit="steps",
@@ -346,14 +346,14 @@ def exercises() -> tuple[Exercise, ...]:
             "control with which saddle-free Newton ends less than 0.001 above the minimum? Bind it to `damping`.",
             solution=lambda: max(mu for mu in EXPLORER_DAMPINGS if ends(mu) < 1e-3),
             slips={
-                "With damping 1 all curvatures count as about 1 or more: that is gradient descent.": lambda: 1.0,
+                "With damping 1 every curvature counts as 1 or more, and the way out is slow.": lambda: 1.0,
                 "It does so, but there is a larger one.": lambda: EXPLORER_DAMPINGS[0],
             },
             difficulty=1,
             minutes=5,
             kind="experiment",
-            answer="The damping must not be much larger than the flattest curvature, here 0.05 downwards: what is "
-            "added to it slows the way out.",
+            answer="The damping must stay below the flattest curvature, here 0.05 downwards: what is added to it slows "
+            "the way out.",
         ),
         Exercise(
             id="distance",
@@ -368,7 +368,8 @@ def exercises() -> tuple[Exercise, ...]:
             difficulty=2,
             minutes=5,
             kind="think",
-            answer="The gradient is -2z. Divided by |-2| and subtracted, it gives z + z = 2z, for any curvature.",
+            answer="The gradient is -2z. Divided by |-2| and subtracted, it gives z + z = 2z, as for any curvature "
+            "below 0.",
         ),
     )
 
@@ -465,7 +466,7 @@ def explorer() -> Explorer:
         notice=(
             "Start closer to 0: gradient descent and saddle-free Newton need more steps. Newton does not notice.",
             "Take the steeper saddle: gradient descent gets out, too. It is flatness that slows it.",
-            "Raise the damping to 1: saddle-free Newton turns into gradient descent.",
+            "Raise the damping to 1: on the flat saddle, saddle-free Newton leaves no faster than gradient descent.",
         ),
         name="saddle_free_newton",
     )

@@ -278,7 +278,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             "Share of the unstable problems found by the steepest example's sharpness alone, against Theorem 1, in %",
             found["steepest example"],
             found["Theorem 1"],
-            "Half of the proof: max_i lambda_1(H_i) > n (n/B - 1)^(-1/2) / eta diverges, too, and speaks no later.",
+            "A step of the proof: SGD diverges if max_i lambda_1(H_i) > n (n/B - 1)^(-1/2) / eta; it speaks no later.",
         ),
     )
 
@@ -318,10 +318,10 @@ def exercises() -> tuple[Exercise, ...]:
         Exercise(
             id="smallest_batch",
             task="In the explorer let 4 examples share a direction, with spread 0, and set the rate to 0.95. "
-            "Which is the smallest batch size on the control for which SGD is stable? Bind it to `smallest_batch`.",
+            "Which is the smallest batch on the control with a shrinking mean square? Bind it to `smallest_batch`.",
             solution=lambda: next(batch for batch in DIVISORS if group_threshold(1.0, 4, EXAMPLES, batch) > 0.95),
             slips={
-                "With 2 the curve is at 0.89, just below 0.95: wait long enough and the paths leave.": lambda: 2,
+                "With 2 the curve is at 0.89, just below 0.95: the mean square grows, unseen in 20 runs.": lambda: 2,
                 "A full batch is stable up to 2, but so are smaller ones at 0.95.": lambda: EXAMPLES,
                 "With 1 the curve is at 0.53.": lambda: 1,
             },
