@@ -240,8 +240,8 @@ class Experiment:
 
     ``share``: ``vDSW^2`` at the location as a share of the best, by kind of pairs and arm. ``ascent``: the same for
     lost tails after each step of ascent. ``turned``: degrees by which the location turns when points are shuffled and
-    clouds swapped. ``blind``: smallest distance over all locations for clouds that were moved, as a share of the
-    squared move, with kappa = 10 (``"cap"``) and for ``"single"`` directions.
+    clouds swapped. ``blind``: smallest squared distance over all locations for clouds that were moved, as a share of
+    the squared move, with kappa = 10 (``"cap"``) and for ``"single"`` directions.
     """
 
     share: dict[str, dict[str, float]]
@@ -309,7 +309,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             id="order",
             statement="The location does not depend on the order of the points or of the clouds",
             source="permutation invariance and symmetry",
-            quantity="turn of the location when points are shuffled and clouds swapped, mean of 64 pairs",
+            quantity="turn of the location when points are shuffled and clouds swapped, mean of 128 pairs",
             unit="degrees",
             measured=result.turned["attention"],
             relation="<=",
@@ -320,7 +320,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             id="never_blind",
             statement="A cap of directions sees a move wherever it lies; a single direction may see nothing",
             source="v-DSW is a metric for every location, amortized Max-SW is not",
-            quantity="smallest distance over all locations, as a share of the squared move",
+            quantity="smallest squared distance over all locations, as a share of the squared move",
             unit="",
             measured=result.blind["cap"],
             relation=">=",
@@ -382,7 +382,7 @@ def exercises() -> tuple[Exercise, ...]:
                 "At the largest κ the cap is nearly a single direction.": lambda: KAPPAS[-1],
             },
             kind="experiment",
-            answer="A small κ averages over much of the sphere, a large one is Max-SW.",
+            answer="A small κ averages over much of the sphere, a large one is nearly Max-SW.",
         ),
         Exercise(
             id="symmetric",

@@ -334,7 +334,7 @@ def claims(result: Experiment) -> tuple[Claim | Observation, ...]:
             "Mass that changes its class: penalty on rows and columns, against on rows only",
             crossing["hidden, far apart"],
             crossing["rows only"],
-            "With equal rows the two classes may still share a target; on some problems they do not: no claim.",
+            "With equal rows a class may still take targets of the other; on some problems it does not: no claim.",
         ),
     )
 
@@ -487,7 +487,7 @@ def explorer() -> Explorer:
         notice=(
             "Make the strength 0.1: the plan is nearly the exact one, and half of a class may cross.",
             "Bring the centres to a distance of 3: at no strength do the blocks appear. Then say what the classes are.",
-            "Penalise the sources only: rows are equal, but one target is shared by two classes.",
+            "Penalise the sources only: the rows of a class are equal, but each class takes a target of the other.",
         ),
         name="class_based_ot",
     )

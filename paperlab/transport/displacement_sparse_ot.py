@@ -97,7 +97,7 @@ def elastic_pairing(Y: Points, X: Points, penalty: Callable, lam: float) -> np.n
 
 
 def displacement_dimension(z, threshold: float):
-    """By how many coordinates a point moves further than ``threshold``, on average; ``z``: ``(..., n, d)``."""
+    """In how many coordinates each point moves further than ``threshold``; ``z``: ``(..., n, d)``."""
     return (abs(z) > threshold).sum(-1) / 1.0
 
 
@@ -484,7 +484,7 @@ def explorer() -> Explorer:
         draw=draw,
         describe=describe,
         notice=(
-            "Strength 0: the cheapest pairing moves almost every point in both coordinates.",
+            "Strength 0: the cheapest pairing moves 15 of the 20 points in both coordinates.",
             "Raise the strength step by step: one slanted path after another turns along an axis.",
             "Width 1 is as wide as the moves are long: the smoothed count is no count any more.",
         ),

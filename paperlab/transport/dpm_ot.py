@@ -420,7 +420,7 @@ def enough_steps(start: str, share: float = 0.02) -> int:
 
 
 def explorer() -> Explorer:
-    """To which mode each noise point goes, and the samples, with their last way."""
+    """To which mode each noise point goes, and the samples, with their last steps."""
     from paperlab.figures import theme
     from paperlab.figures.panels import Panel, heat_map, panels, points, segments
     from paperlab.widgets import Choice, Explorer, Toggle
@@ -447,14 +447,14 @@ def explorer() -> Explorer:
         return panels(
             Panel("noise, coloured by the mode it goes to", [cells], "first coordinate of z", "second coordinate of z",
                   noise, noise, True),
-            Panel("samples, and the last way of 60", ways, "first coordinate", "second coordinate",
+            Panel("samples, and the last steps of 60", ways, "first coordinate", "second coordinate",
                   limits, limits, True),
         )  # fmt: skip
 
     def describe(values, state) -> str:
         shares, mixed = frequencies(state["end"]), nearest_mode(state["end"])[1].mean()
         return (
-            f"With {values['n']} evaluations of the score {100 * mixed:.1f} % of {len(POINTS)} samples end between the "
+            f"Evaluations of the score: {values['n']}. Of {len(POINTS)} samples {100 * mixed:.1f} % end between the "
             f"modes. {np.count_nonzero(shares)} of 25 modes are reached; the most frequent one has "
             f"{100 * shares.max():.0f} % of the samples (4 % would be right)."
         )

@@ -356,7 +356,7 @@ def exercises() -> tuple[Exercise, ...]:
                 "After four it is, but it was before, too.": lambda: 4,
             },
             kind="experiment",
-            answer="The excess falls by a large factor in each round, here faster and faster.",
+            answer="The excess falls by a large factor in each round: by 9 in the first, by more than 40 after it.",
         ),
         Exercise(
             id="why_stuck",
@@ -449,7 +449,7 @@ def explorer() -> Explorer:
         return panels(left, right)
 
     def describe(values, state) -> str:
-        paths, kind = state["paths"], "gradient" if values["gradient"] else "unrestricted"
+        paths, kind = state["paths"], "gradient" if values["gradient"] and values["round"] else "unrestricted"
         length = np.linalg.norm(np.diff(paths, axis=0), axis=2).sum(axis=0).mean()
         gone, apart = (np.linalg.norm(end - paths[0], axis=1).mean() for end in (state["now"], paths[-1]))
         return (

@@ -450,7 +450,7 @@ def exercises() -> tuple[Exercise, ...]:
                 "The pull is towards the last value of the block, and that moves along.": lambda: "c",
             },
             kind="think",
-            answer="To stay is free, so a step lowers the objective by what it pays. On a cycle that has no end.",
+            answer="A step lowers the objective by at least what it pays, so a value it once had cannot come back.",
         ),
     )
 
@@ -535,7 +535,7 @@ def explorer() -> Explorer:
         describe=describe,
         notice=(
             "Go from histogram to histogram: the bumps wander. In the middle they stay whole.",
-            "Let the bumps wander by 0 bins: both losses find the shares, and all points lie near the line.",
+            "Let the bumps wander by 0 bins: now the squared loss finds better shares than the Wasserstein loss.",
             "Go through the sweeps from 0, with λ = 2 and with λ = 20.",
             "Set γ to 3 bins²: the atoms are blurred, since a little moving is then free.",
         ),
