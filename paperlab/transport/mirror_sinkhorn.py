@@ -439,8 +439,8 @@ def explorer() -> Explorer:
 
     def draw(state) -> go.Figure:
         curves = [
-            line("average plan", state["scalings"], state["average"], theme.BLUE),
-            line("last plan", state["scalings"], state["last"], theme.GREEN, dash="dot"),
+            line("average plan", state["scalings"], state["average"], theme.BLUE, mode="lines+markers"),
+            line("last plan", state["scalings"], state["last"], theme.GREEN, dash="dot", mode="lines+markers"),
             line("Sinkhorn, ε = 0.03, no noise", EXPLORER_SCALINGS, state["fixed"], theme.VERMILION, dash="dash"),
         ]
         logs = np.log10(np.maximum(state["plan"], 1e-6))

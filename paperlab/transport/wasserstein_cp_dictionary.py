@@ -508,7 +508,7 @@ def explorer() -> Explorer:
     from paperlab.widgets import Choice, Explorer
 
     def compute(context, jitter, gamma, lam, sweeps, histogram) -> dict:
-        X, shares, squared, path = explorer_run(jitter, gamma, lam)
+        X, shares, squared, path = context[jitter, gamma, lam]
         codes = {"true": shares, "squared": squared, "Wasserstein": in_order(path[sweeps][-1], shares)}
         return {"data": X[histogram - 1], "atoms": mean_atom(path[sweeps]), "codes": codes}
 
@@ -529,7 +529,7 @@ def explorer() -> Explorer:
             Choice("sweeps", "sweeps over all blocks", EXPLORER_SWEEPS, default=4),
             Choice("histogram", "histogram", (1, 2, 3, 4), default=1),
         ),
-        prepare=lambda: None,
+        prepare=lambda: {key: explorer_run(*key) for key in itertools.product((0.0, 1.5), (0.5, 3.0), (2.0, 20.0))},
         compute=compute,
         draw=lambda state: pictures(state["data"], state["atoms"], state["codes"], "one histogram", ""),
         describe=describe,
