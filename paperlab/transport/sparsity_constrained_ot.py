@@ -451,7 +451,7 @@ def explorer() -> Explorer:
         counts, errors = entries_per_column(solution.plan), np.abs(state["sums"]["rows"] - 1).mean()
         end = "stopped after" if solution.stopped else "done after"
         return (
-            f"Columns have {counts.min()} to {counts.max()} entries, {counts.sum()} in all. The errors of the row sums "
+            f"Entries of a column: {counts.min()} to {counts.max()}, {counts.sum()} in all. The errors of the row sums "
             f"add up to {100 * errors:.2f} % of the mass. Value {solution.value:.4f}; "
             f"{end} {solution.evaluations} evaluations."
         )

@@ -516,8 +516,8 @@ def explorer() -> Explorer:
         shares, *found = (state["codes"][name] for name in ("true", "Wasserstein", "squared"))
         wasserstein, squared = (100 * share_error(code, shares) for code in found)
         return (
-            f"Error of the shares, mean of 8 histograms: {wasserstein:.1f} % under the Wasserstein loss after "
-            f"{values['sweeps']} sweeps, {squared:.1f} % under the squared loss. The lower bump of histogram "
+            f"Error of the shares, mean of 8 histograms: {wasserstein:.1f} % under the Wasserstein loss (sweeps: "
+            f"{values['sweeps']}), {squared:.1f} % under the squared loss. The lower bump of histogram "
             f"{values['histogram']} has {100 * shares[0, values['histogram'] - 1]:.0f} % of its mass."
         )
 
