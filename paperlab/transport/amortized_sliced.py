@@ -471,9 +471,7 @@ def explorer() -> Explorer:
         degrees = [{"range": [-limit, limit], "dtick": limit / 2} for limit in (180, 90)]
         return panels(
             Panel("squared distance by location", sphere, "longitude, degrees", "latitude, degrees", *degrees),
-            Panel(
-                "seen from attention's location", seen, "share of the points", "projection", {}, {"range": [-6, 6]}
-            ),
+            Panel("seen from attention's location", seen, "share of the points", "projection", {}, {"range": [-6, 6]}),
             gap=0.22,
         )
 
