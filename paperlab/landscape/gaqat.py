@@ -45,7 +45,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +60,7 @@ from paperlab.exercises import Exercise
 from paperlab.reproducible import reproducible
 from paperlab.tools.domains import rotate
 from paperlab.tools.perturbation import sam_perturbation
+from paperlab.tools.stacked_networks import random_weights, split_layers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -102,28 +102,10 @@ def limits(bits: Float[Tensor, " k"], signed: bool) -> tuple[Tensor, Tensor]:
     return (-count / 2, count / 2 - 1) if signed else (0 * count, count - 1)
 
 
-def layers(w: Float[Tensor, "k d"], widths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Weight matrices ``(k, out, in)`` and biases ``(k, 1, out)``, layer by layer.
-
-    Raises ``ValueError`` if ``w`` has another length than the widths ask for.
-    """
-    sizes = [n for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    if w.shape[-1] != sum(sizes):
-        raise ValueError(f"w has {w.shape[-1]} weights; widths {widths} need {sum(sizes)}")
-    parts = w.split(sizes, dim=-1)
-    return [(W.unflatten(-1, (b.shape[-1], -1)), b[:, None]) for W, b in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def random_weights(k: int, widths: tuple[int, ...], rng: np.random.Generator) -> Float[Tensor, "k d"]:
-    """Weights and biases of ``k`` networks with layers of these widths, inputs and outputs included."""
-    sizes = [(n, n_in) for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    return torch.tensor(np.concatenate([rng.uniform(-1, 1, (k, n)) * n_in**-0.5 for n, n_in in sizes], axis=1))
-
-
 def initial_scales(w: Float[Tensor, "k d"], X: Float[Tensor, "k n p"], widths, bits) -> Float[Tensor, "k m"]:
     """Scales that suit these weights and the first 100 rows of ``X``."""
     inputs, scales = X[:, :100], []
-    for W, bias in layers(w, widths):
+    for W, bias in split_layers(w, widths):
         for x, signed in ((W, True), (inputs, False)):
             # s = 2 mean |x| / sqrt(high)
             scales.append(2 * x.abs().mean(dim=(1, 2)) / limits(bits, signed)[1][:, 0, 0] ** 0.5)
@@ -134,7 +116,7 @@ def initial_scales(w: Float[Tensor, "k d"], X: Float[Tensor, "k n p"], widths, b
 def network(w, s: Float[Tensor, "k m"], X: Float[Tensor, "k n p"], widths, bits) -> Float[Tensor, "k n c"]:
     """Logits of ReLU networks whose weights and inputs of layers are quantised; biases are not."""
     z = X
-    for i, (W, bias) in enumerate(layers(w, widths)):
+    for i, (W, bias) in enumerate(split_layers(w, widths)):
         W_hat = Quantize.apply(W, s[:, 2 * i, None, None], *limits(bits, True))
         inputs = Quantize.apply(torch.relu(z) if i else z, s[:, 2 * i + 1, None, None], *limits(bits, False))
         z = inputs @ W_hat.mT + bias
@@ -239,7 +221,7 @@ def experiment(seed: int = 0) -> Experiment:
     rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     sets = [[each.repeat(len(ARMS), *[1] * (each.ndim - 1)) for each in pair] for pair in domains(DRAWS, 300, 300, rng)]
     arms = (torch.tensor(each).repeat_interleave(DRAWS) for each in (ARM_BITS, ARM_RADII, ARM_FREEZES))
-    w, (bits, rho, freezes) = random_weights(DRAWS, WIDTHS, rng).repeat(len(ARMS), 1), arms
+    w, (bits, rho, freezes) = torch.tensor(random_weights(WIDTHS, DRAWS, rng)).repeat(len(ARMS), 1), arms
     w, s, history = train(*sets[0], w, WIDTHS, bits, rng, rho=rho, freezes=freezes)
     right = [(network(w, s, X, WIDTHS, bits).argmax(dim=-1) == y).double().mean(dim=1) for X, y in sets[1:]]
     found = {name: {} for name in ("conflict", "against", "frozen", "later", "accuracy", "signs")}
@@ -410,7 +392,7 @@ def explorer_networks():
     """Weights and scales for each number of bits, trained by SAM with radius 0.2; and 150 new digits with labels."""
     rng, k = np.random.default_rng(0), len(BITS)
     (X, y), new, _ = domains(1, 300, 50, rng)
-    same = [each.expand(k, *each.shape[1:]) for each in (X, y, random_weights(1, WIDTHS, rng))]
+    same = [each.expand(k, *each.shape[1:]) for each in (X, y, torch.tensor(random_weights(WIDTHS, 1, rng)))]
     w, s, _ = train(*same, WIDTHS, torch.tensor(BITS), rng, rho=torch.full((k,), 0.2), freezes=torch.zeros(k) > 0)
     return w[:, None], s[:, None], new
 
@@ -431,7 +413,7 @@ def explorer() -> Explorer:
         (g_w, g), (_, h) = both_gradients(w, s[:1], torch.tensor([rho]), X, y, WIDTHS, b)
         weights = torch.cat([w, w + sam_perturbation(g_w, rho)])[:, None].expand(-1, len(s), -1)
         sets = [each.expand(len(s), *each.shape[1:]) for each in (X, y)]
-        W, scale, (low, high) = layers(w, WIDTHS)[layer - 1][0], s[:1, place, None, None], limits(b, True)
+        W, scale, (low, high) = split_layers(w, WIDTHS)[layer - 1][0], s[:1, place, None, None], limits(b, True)
         # The slope per doubling of the scale, without the division by sqrt(n m high)
         unit = float(scale * np.log(2) * (W.numel() * high) ** 0.5)
         x = W.flatten()[::4].sort().values

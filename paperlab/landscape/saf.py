@@ -36,7 +36,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,17 +51,12 @@ from paperlab.exercises import Exercise
 from paperlab.reproducible import reproducible
 from paperlab.tools import hessian
 from paperlab.tools.perturbation import sam_perturbation
+from paperlab.tools.stacked_networks import random_weights, split_layers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from paperlab.widgets import Explorer
-
-
-def start(widths: tuple[int, ...], k: int, rng: np.random.Generator) -> Float[Tensor, "k d"]:
-    """Random weights of ``k`` networks with layers of these widths, inputs and outputs included."""
-    sizes = [(n, n_in) for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    return torch.tensor(np.concatenate([rng.uniform(-1, 1, (k, n)) * n_in**-0.5 for n, n_in in sizes], axis=1))
 
 
 def network(
@@ -72,12 +66,9 @@ def network(
 
     Raises ``ValueError`` if ``w`` has another length than the widths ask for.
     """
-    sizes = [n for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    if w.shape[-1] != sum(sizes):
-        raise ValueError(f"w has {w.shape[-1]} weights; widths {widths} need {sum(sizes)}")
-    parts, z = w.split(sizes, dim=-1), X
-    for i, (n_in, n_out) in enumerate(pairwise(widths)):
-        z = (torch.tanh(z) if i else z) @ parts[2 * i].unflatten(-1, (n_out, n_in)).mT + parts[2 * i + 1][..., None, :]
+    z = X
+    for i, (W, b) in enumerate(split_layers(w, widths)):
+        z = (torch.tanh(z) if i else z) @ W.mT + b
     return z
 
 
@@ -207,7 +198,7 @@ def experiment(seed: int = 0) -> Experiment:
     """16 trainings of 50 epochs."""
     rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
     noisy, clean = (noisy_digits(k, IMAGES, share, rng) for k, share in ((4, WRONG / IMAGES), (2, 0.0)))
-    w = start(WIDTHS, 6, rng)
+    w = torch.tensor(random_weights(WIDTHS, 6, rng))
     both = [torch.cat(parts) for parts in zip(noisy, clean, strict=True)]
     X, y, test_X, test_y = (torch.cat([part, part]) for part in both)
     lam = torch.tensor([0.0] * 6 + [1.0] * 6)
@@ -385,7 +376,8 @@ def explorer_runs(lag: int) -> dict[tuple[float, float], dict]:
             torch.cat(parts).repeat_interleave(len(LAMBDAS), 0) for parts in zip(*draws, strict=True)
         )
         keys = [(share, lam) for share in SHARES for lam in LAMBDAS]
-        lam, w = torch.tensor(LAMBDAS).double().repeat(len(SHARES)), start(widths, 1, rng).expand(len(keys), -1)
+        lam = torch.tensor(LAMBDAS).double().repeat(len(SHARES))
+        w = torch.tensor(random_weights(widths, 1, rng)).expand(len(keys), -1)
         w, each, _ = train(X, y, w, widths, rng, lam=lam, lag=lag)
         right = 100.0 * (network(w, test_X, widths).argmax(dim=-1) == test_y)
         found = {}

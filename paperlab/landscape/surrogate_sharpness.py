@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -52,6 +52,7 @@ from paperlab.claims import Claim, Control, Observation
 from paperlab.exercises import Exercise
 from paperlab.reproducible import reproducible
 from paperlab.tools.perturbation import sam_perturbation
+from paperlab.tools.stacked_networks import random_weights, split_layers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -61,28 +62,10 @@ if TYPE_CHECKING:
 Widths = tuple[int, ...]
 
 
-def start(widths: Widths, k: int, rng: np.random.Generator) -> Float[np.ndarray, "k d"]:
-    """Random weights of ``k`` networks with layers of these widths, inputs and the one output included."""
-    sizes = [(n, n_in) for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    return np.concatenate([rng.uniform(-1, 1, (k, n)) * n_in**-0.5 for n, n_in in sizes], axis=1)
-
-
-def layers(w: Float[np.ndarray, "... d"], widths: Widths) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Matrices ``(..., n_out, n_in)`` and biases ``(..., 1, n_out)``. Raises ``ValueError`` for a wrong length."""
-    ends = np.cumsum([0, *(n for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out))])
-    if w.shape[-1] != ends[-1]:
-        raise ValueError(f"w has {w.shape[-1]} weights; widths {widths} need {ends[-1]}")
-    parts = [w[..., i:j] for i, j in pairwise(ends)]
-    return [
-        (A.reshape(*w.shape[:-1], n_out, n_in), b[..., None, :])
-        for A, b, (n_in, n_out) in zip(parts[::2], parts[1::2], pairwise(widths), strict=True)
-    ]
-
-
 def forward(w: Float[np.ndarray, "... d"], X: Float[np.ndarray, "... n p"], widths: Widths) -> list[np.ndarray]:
     """Inputs, hidden values and predictions ``(..., n, 1)`` of tanh networks; leading axes are broadcast."""
     values = [X]
-    for A, b in layers(w, widths):
+    for A, b in split_layers(w, widths):
         z = values[-1] @ A.swapaxes(-1, -2) + b
         values.append(np.tanh(z) if len(values) < len(widths) - 1 else z)
     return values
@@ -96,7 +79,7 @@ def predict(w: Float[np.ndarray, "... d"], X: Float[np.ndarray, "... n p"], widt
 def backward(w, values: list[np.ndarray], c: Float[np.ndarray, "... n"], widths: Widths):
     """The gradients of ``sum_i c_i g(x_i)`` by the weights ``(..., d)`` and by the inputs ``(..., n, p)``."""
     slope, parts = c[..., None], []
-    for A, value in zip([A for A, _ in layers(w, widths)][::-1], values[-2::-1], strict=True):
+    for A, value in zip([A for A, _ in split_layers(w, widths)][::-1], values[-2::-1], strict=True):
         by_A = slope.swapaxes(-1, -2) @ value
         parts = [by_A.reshape(*by_A.shape[:-2], -1), slope.sum(axis=-2), *parts]
         slope = slope @ A
@@ -233,7 +216,7 @@ def experiment(seed: int = 0) -> Experiment:
     """Twelve surrogates with two hidden layers of 24, fitted to 200 designs in 150 epochs."""
     for_data, for_start, *for_fits = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(4))
     problems = zip(*(offline_data(for_data) for _ in range(PROBLEMS)), strict=True)
-    (X, y, mean, std, box), w = map(np.array, problems), start(WIDTHS, PROBLEMS, for_start)
+    (X, y, mean, std, box), w = map(np.array, problems), random_weights(WIDTHS, PROBLEMS, for_start)
     lam, eta = np.repeat([[0, LAM, 1e-3], [0, 0, 0.02]], PROBLEMS, axis=1)
     tiled = np.tile(X, (3, 1, 1)), np.tile(y, (3, 1)), np.tile(w, (3, 1))
     fit = fit_surrogate(*tiled, WIDTHS, for_fits[0], lam=lam, eta=eta, epsilon=EPSILON, rho=RHO)
@@ -414,7 +397,7 @@ def explorer_fits() -> tuple:
     with reproducible():
         rng, k = np.random.default_rng(0), len(EXPLORER_LAMS)
         X, y, mean, std, box = offline_data(rng)
-        w, tiled = np.tile(start(WIDTHS, 1, rng), (k, 1)), (np.tile(X, (k, 1, 1)), np.tile(y, (k, 1)))
+        w, tiled = np.tile(random_weights(WIDTHS, 1, rng), (k, 1)), (np.tile(X, (k, 1, 1)), np.tile(y, (k, 1)))
         w = fit_surrogate(*tiled, w, WIDTHS, rng, lam=EXPLORER_LAMS).w
         norms = [gradient_norm(w, where, WIDTHS) for where in (X, box)]
         norms.append(gradient_norm(w[:, None], box[:, None], WIDTHS).mean(axis=1))

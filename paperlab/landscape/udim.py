@@ -43,7 +43,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +59,7 @@ from paperlab.reproducible import reproducible
 from paperlab.tools.domains import unseen_domains
 from paperlab.tools.per_sample import per_sample_gradients
 from paperlab.tools.perturbation import sam_perturbation
+from paperlab.tools.stacked_networks import random_weights, split_layers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -67,24 +67,15 @@ if TYPE_CHECKING:
     from paperlab.widgets import Explorer
 
 
-def start(widths: tuple[int, ...], k: int, rng: np.random.Generator) -> Float[Tensor, "k d"]:
-    """Random weights of ``k`` networks with layers of these widths, inputs and outputs included."""
-    sizes = [(n, n_in) for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    return torch.tensor(np.concatenate([rng.uniform(-1, 1, (k, n)) * n_in**-0.5 for n, n_in in sizes], axis=1))
-
-
 def network(w: Float[Tensor, "... d"], X: Float[Tensor, "... n p"], widths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Features ``(..., n, h)`` and logits ``(..., n, c)`` of ReLU networks; leading axes are broadcast.
 
     Raises ``ValueError`` if ``w`` has another length than the widths ask for.
     """
-    sizes = [n for n_in, n_out in pairwise(widths) for n in (n_in * n_out, n_out)]
-    if w.shape[-1] != sum(sizes):
-        raise ValueError(f"w has {w.shape[-1]} weights; widths {widths} need {sum(sizes)}")
-    parts, z, features = w.split(sizes, dim=-1), X, X
-    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+    z, features = X, X
+    for i, (W, b) in enumerate(split_layers(w, widths)):
         features = torch.relu(z) if i else z
-        z = features @ parts[2 * i].unflatten(-1, (n_out, n_in)).mT + parts[2 * i + 1][..., None, :]
+        z = features @ W.mT + b
     return features, z
 
 
@@ -243,7 +234,7 @@ def experiment(seed: int = 0) -> Experiment:
     rng, noise, blind = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     X, y, new_X, new_y = draws(DRAWS, IMAGES, NEW, rng)
     domains = in_domains(new_X, noise)
-    w = train(X, y, start(WIDTHS, DRAWS, rng), WIDTHS, rng, penalty=None, steps=40)
+    w = train(X, y, torch.tensor(random_weights(WIDTHS, DRAWS, rng)), WIDTHS, rng, penalty=None, steps=40)
     order, blinds, accuracy, losses, differ, closed_form = rng.integers(2**32), {"random": blind}, {}, {}, {}, ()
     for name, penalty in ARMS.items():
         options = {"penalty": penalty, "blind": blinds.get(name), "rho": 0.0 if name == "plain" else RHO}
@@ -415,7 +406,7 @@ def explorer_networks() -> dict:
     """One network for each weight and distance, all from the same start; and 200 new digits in all domains."""
     rng = np.random.default_rng(0)
     X, y, new_X, new_y = draws(1, 400, 200, rng)
-    w = train(X, y, start(WIDTHS, 1, rng), WIDTHS, rng, penalty=None, steps=40)
+    w = train(X, y, torch.tensor(random_weights(WIDTHS, 1, rng)), WIDTHS, rng, penalty=None, steps=40)
     keys = [(0.0, RHO_X)] + [(lam, distance) for lam in LAMBDAS[1:] for distance in DISTANCES]
     lam, rho_x = torch.tensor(keys).double().T
     stack = (each.expand(len(keys), *each.shape[1:]) for each in (X, y, w))

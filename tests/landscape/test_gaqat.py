@@ -18,7 +18,7 @@ def double(array):
 def problem(k: int = 1, n: int = 60, seed: int = 0):
     rng = np.random.default_rng(seed)
     X, y = double(rng.uniform(size=(k, n, 3))), torch.tensor(rng.integers(0, 4, (k, n)))
-    return X, y, paper.random_weights(k, WIDTHS, rng).double()
+    return X, y, torch.tensor(paper.random_weights(WIDTHS, k, rng))
 
 
 def straight_through(x, s, low, high):
@@ -201,7 +201,7 @@ ONE = double([1.0])
     [
         (lambda: paper.limits(double([1.0]), True), "bits"),
         (lambda: paper.limits(double([np.nan]), True), "bits"),
-        (lambda: paper.layers(double(np.zeros((1, 7))), (3, 2)), "w"),
+        (lambda: paper.split_layers(double(np.zeros((1, 7))), (3, 2)), "w"),
         (lambda: paper.disorder(double([[1.0]])), "g"),
         (lambda: train_with(rho=-ONE), "rho"),
         (lambda: train_with(window=1), "window"),

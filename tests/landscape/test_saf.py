@@ -17,7 +17,8 @@ def double(array):
 
 def problem(k: int = 1, n: int = 60, seed: int = 0):
     rng = np.random.default_rng(seed)
-    return double(rng.normal(size=(k, n, 3))), torch.tensor(rng.integers(0, 4, (k, n))), paper.start(WIDTHS, k, rng)
+    X, y = double(rng.normal(size=(k, n, 3))), torch.tensor(rng.integers(0, 4, (k, n)))
+    return X, y, torch.tensor(paper.random_weights(WIDTHS, k, rng))
 
 
 def test_penalty_against_distributions():

@@ -14,7 +14,7 @@ WIDTHS = (3, 5, 4, 1)
 
 def problem(seed: int = 0, k: int = 2, n: int = 7):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(k, n, 3)), rng.normal(size=(k, n)), paper.start(WIDTHS, k, rng)
+    return rng.normal(size=(k, n, 3)), rng.normal(size=(k, n)), paper.random_weights(WIDTHS, k, rng)
 
 
 def torch_network(w, X):

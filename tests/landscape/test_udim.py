@@ -14,7 +14,7 @@ WIDTHS = (3, 6, 5, 4)
 def problem(k: int = 1, n: int = 60, seed: int = 0):
     rng = np.random.default_rng(seed)
     X, y = torch.tensor(rng.normal(size=(k, n, 3))), torch.tensor(rng.integers(0, 4, (k, n)))
-    return X, y, paper.start(WIDTHS, k, rng).double()
+    return X, y, torch.tensor(paper.random_weights(WIDTHS, k, rng))
 
 
 def module(w):
